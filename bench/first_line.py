@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(HERE)
@@ -19,9 +20,11 @@ SHAPER = SOURCE + "/tests/lib/shaper.py"
 PYTHON = ["/usr/bin/python3", "-c", "import json, ssl, asyncio, http.client; print('ready')"]
 CPP = ["/bin/sh", "-c", "echo '#include <iostream>' | g++ -x c++ -fsyntax-only - && echo ready"]
 EVERYTHING = None  # all files are read, by a program outside: the worst case of being lazy
-LINES = {"loopback": [], "100 Mbit/s": ["--rate", "100Mbit"], "100 Mbit/s, 20 ms": ["--rate", "100Mbit", "--rtt", "20"]}
+LINES = {"loopback": [], "1 Gbit/s": ["--rate", "1Gbit"], "100 Mbit/s": ["--rate", "100Mbit"],
+         "100 Mbit/s, 20 ms": ["--rate", "100Mbit", "--rtt", "20"]}
+LAZY_LINES = ["loopback", "100 Mbit/s", "100 Mbit/s, 20 ms"]
 # image, what, program, lines, whether the peers run too
-PROGRAMS = [("small", "python3 imports", PYTHON, list(LINES), True), ("large", "python3 imports", PYTHON, ["loopback", "100 Mbit/s"], True),
+PROGRAMS = [("small", "python3 imports", PYTHON, LAZY_LINES, True), ("large", "python3 imports", PYTHON, ["loopback", "100 Mbit/s"], True),
             ("large", "g++ <iostream>", CPP, ["100 Mbit/s"], False), ("small", "everything", EVERYTHING, ["loopback", "100 Mbit/s"], False)]
 
 
@@ -50,13 +53,44 @@ class Line:
         self.process.wait()
 
 
+class Server(list):
+    """A program that is ready once it answers at that address."""
+
+    def __init__(self, url, command):
+        super().__init__(command)
+        self.url = url
+
+
+def until_ready(process, program):
+    """Until the process has written its line, or the server of it answers 200."""
+    if not isinstance(program, Server):
+        line = process.stdout.readline()
+        if line.strip() != "ready":
+            raise SystemExit(f"bench: {program[0]} said {line!r}: {process.communicate()[1][-400:]}")
+        return
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(program.url, timeout=60) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise SystemExit(f"bench: {program[0]} does not answer: {process.communicate()[1][-400:]}")
+        time.sleep(0.002)
+
+
 def run_in(tree, program):
     if program is EVERYTHING:
         subprocess.run(f"tar -C {tree} --one-file-system -cf - . | cat >/dev/null", shell=True, check=True)
         return
-    done = subprocess.run(["chroot", tree, *program], capture_output=True, text=True)
-    if done.returncode != 0 or "ready" not in done.stdout:
-        raise SystemExit(f"bench: {program[0]} in {tree}: {done.stderr[-400:]}")
+    process = subprocess.Popen(["chroot", tree, *program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until_ready(process, program)
+    if isinstance(program, Server):
+        process.terminate()
+    process.communicate()
 
 
 def imagefs_arm(*options, config=""):

@@ -94,3 +94,16 @@ class Foreign:
         own = sum(user - self.begin["own"].get(pid, 0) for pid, user in now["own"].items())
         others = now["all"] - self.begin["all"] - own - (now["children"] - self.begin["children"])
         return max(0.0, others / (now["at"] - self.begin["at"]))
+
+
+class Repeats:
+    """Whether a run that other programs disturbed is made again: so many times altogether."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def again(self, foreign):
+        if foreign <= Foreign.LIMIT or self.left == 0:
+            return False
+        self.left -= 1
+        return True

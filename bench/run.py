@@ -4,8 +4,8 @@
 
 bench/run.py --imagefs BINARY --tools DIR --work DIR [--only PART,PART] [--reps N] [--quick]
 
-Parts: cold, storm, lazy, big, runtime, store, present, mounts, rss, index, million, decode, restart; big runs only by name. Every cold repetition has a fresh store
-and a fresh daemon on either side; the registry's files are in the page cache for all. Prints a table
+Parts: cold, storm, lazy, peers, big, runtime, store, present, mounts, rss, index, million, decode, restart; peers and big run
+only by name. peers builds what it compares with (bench/peers.sh). Every cold repetition has a fresh store and a fresh daemon on either side; the registry's files are in the page cache for all. Prints a table
 and writes WORK/results.json. Needs root.
 """
 import argparse
@@ -21,6 +21,7 @@ import time
 import big_file
 import first_line
 import images
+import lazy_peers
 import present
 import restart
 import runtime
@@ -252,15 +253,11 @@ def peers(work):
         found.append(Podman(work))
     unpacked = SOURCE + "/build/peers"
     try:
-        for package, folder in (("containerd", "containerd"), ("erofs-utils", "erofs")):
-            subprocess.run([SOURCE + "/scripts/unpack.sh", "sid", f"{unpacked}/{folder}", package], check=True, timeout=600)
-        os.makedirs(unpacked + "/bin", exist_ok=True)
-        with open(unpacked + "/bin/mkfs.erofs", "w") as f:
-            f.write(f'#!/bin/sh\nexec {unpacked}/erofs/run /usr/bin/mkfs.erofs "$@"\n')
-        os.chmod(unpacked + "/bin/mkfs.erofs", 0o755)
+        subprocess.run([SOURCE + "/scripts/unpack.sh", "sid", unpacked + "/containerd", "containerd"], check=True, timeout=600)
+        path = runtime.erofs_tools()
         binaries = unpacked + "/containerd/usr/bin/"
         found.append(Containerd(work, "containerd 2 erofs", binaries + "containerd", binaries + "ctr", CONTAINERD2,
-                                ["--snapshotter", "erofs"], unpacked + "/bin"))
+                                ["--snapshotter", "erofs"], path))
     except (subprocess.SubprocessError, OSError) as error:
         print(f"bench: no containerd 2 with EROFS here: {error}", flush=True)
     return found
@@ -363,6 +360,9 @@ class Bench:
 
     def part_lazy(self):
         first_line.part_lazy(self, show)
+
+    def part_peers(self):
+        lazy_peers.part_peers(self, show)
 
     def part_big(self):
         big_file.part_big(self, show)

@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 
+import first_line
 from process import Daemon, mounts_below, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(HERE)
 CRI = SOURCE + "/tests/lib/cri.py"
-UNPACKED = SOURCE + "/build/peers/containerd"
+PEERS = SOURCE + "/build/peers"
+UNPACKED = PEERS + "/containerd"
 STORM = 20
 STARTS = 15
 SNAPSHOTS = 500
@@ -52,50 +54,80 @@ VERSION2 = "version = 3\n" + COMMON + """[plugins."io.containerd.grpc.v1.cri"]
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
   platform = "linux"
   snapshotter = "{snapshotter}"
-  differ = "walking"
+  differ = "{differ}"
 """
-PROXY = """[proxy_plugins.imagefs]
+PROXY = """[proxy_plugins.{snapshotter}]
   type = "snapshot"
   address = "{run}/snapshotter.sock"
-  [proxy_plugins.imagefs.exports]
+  [proxy_plugins.{snapshotter}.exports]
     root = "{root}"
     enable_remote_snapshot_annotations = "true"
 """
 
 
-class Node:
-    """One containerd with one snapshotter."""
+def erofs_tools():
+    """Newer erofs-utils than this machine's: the folder that has their mkfs.erofs."""
+    subprocess.run([SOURCE + "/scripts/unpack.sh", "sid", PEERS + "/erofs", "erofs-utils"], check=True, timeout=600)
+    os.makedirs(PEERS + "/bin", exist_ok=True)
+    with open(PEERS + "/bin/mkfs.erofs", "w") as f:
+        f.write(f'#!/bin/sh\nexec {PEERS}/erofs/run /usr/bin/mkfs.erofs "$@"\n')
+    os.chmod(PEERS + "/bin/mkfs.erofs", 0o755)
+    return PEERS + "/bin"
 
-    def __init__(self, bench, version, snapshotter):
-        self.bench, self.snapshotter = bench, snapshotter
-        self.version = "1.6" if version == 1 else "2.1"
-        self.name = f"containerd {self.version}, {snapshotter}"
-        self.work = f"{bench.work}/node-{version}-{snapshotter}"
-        # runc stays the machine's: the newer package's asks for a newer C library.
-        self.programs = os.path.dirname(shutil.which("containerd")) if version == 1 else bench.work + "/containerd-2"
-        if version == 2:
-            os.makedirs(self.programs, exist_ok=True)
-            for program in ("containerd", "ctr", "containerd-shim-runc-v2"):
-                if not os.path.exists(f"{self.programs}/{program}"):
-                    os.symlink(f"{UNPACKED}/usr/bin/{program}", f"{self.programs}/{program}")
-        self.config = (VERSION1 if version == 1 else VERSION2).replace("@", self.work).format(snapshotter=snapshotter)
-        self.ours = self.work + "/imagefs"
-        if snapshotter == "imagefs":
-            self.config += PROXY.format(root=self.ours + "/root", run=self.ours + "/run")
+
+def programs_of(bench, version):
+    """The folder of the programs of containerd 1.6, 2.1 or 2.3. runc is this machine's in all: the newer package's needs a
+    newer C library."""
+    if version == "1.6":
+        return os.path.dirname(shutil.which("containerd"))
+    folder = f"{bench.work}/containerd-{version}"
+    os.makedirs(folder, exist_ok=True)
+    links = {name: (PEERS + "/containerd-2.3/" if version == "2.3" else UNPACKED + "/usr/bin/") + name
+             for name in ("containerd", "ctr", "containerd-shim-runc-v2")}
+    if version == "2.3":
+        links["mkfs.erofs"] = PEERS + "/bin/mkfs.erofs"
+    for name, target in links.items():
+        if not os.path.lexists(f"{folder}/{name}"):
+            os.symlink(target, f"{folder}/{name}")
+    return folder
+
+
+class Node:
+    """One containerd with one snapshotter: its own, or imagefs."""
+
+    def __init__(self, bench, version, snapshotter, name=None, differ="walking"):
+        self.bench, self.snapshotter, self.version = bench, snapshotter, version
+        self.name = name or f"containerd {version}, {snapshotter}"
+        self.work = f"{bench.work}/node-{re.sub('[^a-z0-9.]+', '-', self.name.lower())}"
+        self.programs = programs_of(bench, version)
+        self.config = (VERSION1 if version == "1.6" else VERSION2).replace("@", self.work).format(snapshotter=snapshotter, differ=differ)
+        self.ours = self.work + "/" + snapshotter
+        # The published index of the measured pull lies beside its image.
+        self.settings = '[containerd]\nlazy = "repository"\n'
+        if self.remote():
+            self.config += PROXY.format(snapshotter=snapshotter, root=self.ours + "/root", run=self.ours + "/run")
         self.daemons = []
 
-    def start(self):
+    def remote(self):
+        """Whether the snapshotter is a process of its own."""
+        return self.snapshotter == "imagefs"
+
+    def snapshotter_command(self, config):
+        return [self.bench.imagefs.binary + "d", "--root", self.ours + "/root", "--run", self.ours + "/run", "--config", config, "daemon"]
+
+    def prepare(self):
         self.clean()
         os.makedirs(self.work)
         with open(self.work + "/config.toml", "w") as f:
             f.write(self.config)
-        if self.snapshotter == "imagefs":
+
+    def start(self):
+        self.prepare()
+        if self.remote():
             os.makedirs(self.ours)
-            # The published index of the measured pull lies beside its image.
             with open(self.ours + "/config.toml", "w") as f:
-                f.write('[containerd]\nlazy = "repository"\n')
-            self.daemons.append(Daemon([self.bench.imagefs.binary + "d", "--root", self.ours + "/root", "--run", self.ours + "/run",
-                                        "--config", self.ours + "/config.toml", "daemon"], self.work + "/imagefs.log"))
+                f.write(self.settings)
+            self.daemons.append(Daemon(self.snapshotter_command(self.ours + "/config.toml"), self.work + "/snapshotter.log"))
             wait_for(lambda: os.path.exists(self.ours + "/run/snapshotter.sock"), 20, "start of the daemon")
         self.daemons.append(Daemon([self.programs + "/containerd", "-c", self.work + "/config.toml"], self.work + "/log",
                                    dict(os.environ, PATH=self.programs + ":" + os.environ["PATH"])))
@@ -124,17 +156,19 @@ class Node:
             raise SystemExit(f"bench: {self.name}: {done.stdout[-400:]}{done.stderr[-400:]}")
         return json.loads(done.stdout)
 
-    def first_output(self, ref, number, program):
-        """Seconds from the order to run a new container until its first line is here."""
+    def first_output(self, ref, number, program, when_ready=None):
+        """Seconds from the order to run a new container until it is ready (first_line.until_ready)."""
         begin = time.monotonic()
         process = subprocess.Popen(self.ctr("run", "--rm", "--net-host", "--snapshotter", self.snapshotter, ref, f"run{number}", *program),
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                    env=dict(os.environ, PATH=self.programs + ":" + os.environ["PATH"]))
-        line = process.stdout.readline()
+        first_line.until_ready(process, program)
         took = time.monotonic() - begin
-        _, errors = process.communicate()
-        if line.strip() != "ready":
-            raise SystemExit(f"bench: {self.name}: the container said {line!r}: {errors[-400:]}")
+        if when_ready:
+            when_ready()
+        if isinstance(program, first_line.Server):
+            subprocess.run(self.ctr("task", "kill", "-s", "KILL", f"run{number}"), check=True)
+        process.communicate()
         return took
 
 
@@ -316,10 +350,10 @@ def calls(bench, show):
 
 
 def part_runtime(bench, show):
-    versions = [1]
+    versions = ["1.6"]
     try:
         subprocess.run([SOURCE + "/scripts/unpack.sh", "sid", UNPACKED, "containerd"], check=True, timeout=600)
-        versions.append(2)
+        versions.append("2.1")
     except (subprocess.SubprocessError, OSError) as error:
         print(f"bench: no containerd 2 here: {error}", flush=True)
     nodes = [Node(bench, version, snapshotter) for version in versions for snapshotter in ("imagefs", "overlayfs")]

@@ -19,7 +19,7 @@ test="$run curl clang clang-format clang-tidy libclang-rt-14-dev erofs-utils con
   man-db lintian minisign iproute2 faketime strace shellcheck busybox-static python3-yaml python3-jsonschema
   nginx-light autofs zsh fish bubblewrap charliecloud-runtime uidmap rsync"
 vm="$test qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils"
-bench="$test time"
+bench="$test time pigz"
 coverage="$test llvm-14"
 # The libraries for arm64 are unpacked beside this machine's: see scripts/arm64.sh.
 arm64="$build g++-aarch64-linux-gnu qemu-user"
