@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes of a benchmark: started, waited for, measured, ended."""
+import ctypes
 import os
 import signal
 import subprocess
@@ -94,6 +95,27 @@ class Foreign:
         own = sum(user - self.begin["own"].get(pid, 0) for pid, user in now["own"].items())
         others = now["all"] - self.begin["all"] - own - (now["children"] - self.begin["children"])
         return max(0.0, others / (now["at"] - self.begin["at"]))
+
+
+def adopt(on):
+    """Whether what a process of ours leaves behind becomes our child, so that its processor time can be counted."""
+    PR_SET_CHILD_SUBREAPER = 36
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def reap(name, seconds=5):
+    """Waits for the adopted children of that name: their time is our children's from then on."""
+    def stat(pid):
+        try:
+            return open(f"/proc/{pid}/stat").read()
+        except OSError:
+            return ""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        text = stat(pid)
+        if f"({name})" not in text or int(text.rsplit(")", 1)[1].split()[1]) != os.getpid():
+            continue
+        wait_for(lambda: os.waitpid(int(pid), os.WNOHANG)[0] != 0, seconds, f"end of {name}")
 
 
 class Repeats:
