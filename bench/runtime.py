@@ -134,7 +134,12 @@ class Node:
         wait_for(lambda: subprocess.run(self.cri("version"), capture_output=True).returncode == 0, 20, "start of containerd")
 
     def stop(self):
-        for daemon in reversed(self.daemons):
+        for daemon in reversed(self.daemons[1:]):
+            daemon.stop()
+        if self.snapshotter == "imagefs":  # the process that holds its mounts would stay
+            subprocess.run([self.bench.imagefs.binary, "--root", self.ours + "/root", "--run", self.ours + "/run", "stop", "--unmount"],
+                           capture_output=True)
+        for daemon in self.daemons[:1]:
             daemon.stop()
         self.daemons = []
         self.clean()
