@@ -473,8 +473,9 @@ void FillingLayer::Prefetch(ByteRange range, Priority priority) {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || !failure_.ok()) return;
     const auto [first, last] = table_->SpansOf(range);
-    // Readers get it from the pack that brought a part of it.
-    if (hot_.Serves(range)) return;
+    // Readers get it from the pack. Each call for an image replays its profile, also while the pack
+    // of the first one is coming.
+    if (hot_.Provides(range)) return;
     if (priority == Priority::kForeground) readahead_->SetProfiled();
     for (auto i = static_cast<uint32_t>(first); i < last; ++i) {
       if (spans_.state(i) == State::kAbsent) scheduler_.counters().prefetched_spans++;

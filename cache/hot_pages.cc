@@ -48,9 +48,9 @@ std::optional<uint64_t> HotPages::ComesWith(uint64_t page) const {
   return it->second.here ? 0 : it->second.comes_with;
 }
 
-bool HotPages::Serves(ByteRange range) const {
+bool HotPages::Provides(ByteRange range) const {
   for (uint64_t page = FirstPage(range); page < EndPage(range) && !pages_.empty(); ++page) {
-    if (ComesWith(page) == 0) return true;
+    if (ComesWith(page).has_value()) return true;
   }
   return false;
 }

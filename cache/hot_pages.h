@@ -54,8 +54,8 @@ class HotPages {
   // Returns up to which byte the pack must arrive for that page: 0 if it arrived and may be served,
   // nullopt if it does not come.
   std::optional<uint64_t> ComesWith(uint64_t page) const;
-  bool Serves(ByteRange range) const;  // whether any page of it may be served
-  void SetHere(ByteRange range);       // of the data file; pages that are not expected are ignored
+  bool Provides(ByteRange range) const;  // whether any page of it may be served, or is coming
+  void SetHere(ByteRange range);  // of the data file; pages that are not expected are ignored
   // The data file no longer has the pages that `range` is part of.
   void Forget(ByteRange range);
   // Returns the parts of `range` that came with a pack, in order.

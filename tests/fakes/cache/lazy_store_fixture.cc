@@ -167,6 +167,7 @@ void LazyStoreTest::Publish(const std::function<void(size_t, IndexBundle&)>& lie
     }
     const PackedBundle packed = *PackBundle(bundle);
     add(packed.index, kLayerIndexMediaType, annotations);
+    bundles_.push_back(Sha256Of(packed.index));
     if (packed.windows.empty()) continue;
     windows_.resize(2);
     windows_[i].digest = Sha256Of(packed.windows);

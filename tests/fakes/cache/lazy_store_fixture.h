@@ -73,6 +73,7 @@ class LazyStoreTest : public ::testing::Test {
   std::vector<Descriptor> blobs_;
   bool old_form_ = false, without_windows_ = false;  // of what is published
   size_t published_layers_ = 2;
+  std::vector<Digest> bundles_;      // that are published
   std::vector<Descriptor> windows_;  // that are published in a blob of their own
   ImageStore::Options options_;
   std::vector<std::string> roots_;

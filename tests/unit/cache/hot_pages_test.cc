@@ -38,12 +38,13 @@ TEST(HotPages, KnowsWithWhatAPageComes) {
   EXPECT_EQ(pages.ComesWith(0), std::nullopt);
   EXPECT_EQ(pages.ComesWith(2), 200U);
   EXPECT_EQ(pages.ComesWith(7), 300U);
+  EXPECT_TRUE(pages.Provides({7 * kPage, 7 * kPage + 1}));
   pages.SetHere({kPage, 3 * kPage});
   pages.SetHere({0, kPage});  // of another layer: not expected
   EXPECT_EQ(pages.ComesWith(0), std::nullopt);
   EXPECT_EQ(pages.ComesWith(1), 0U);
-  EXPECT_TRUE(pages.Serves({kPage + 5, kPage + 6}));
-  EXPECT_FALSE(pages.Serves({0, kPage}));
+  EXPECT_TRUE(pages.Provides({kPage + 5, kPage + 6}));
+  EXPECT_FALSE(pages.Provides({0, kPage}));
   EXPECT_EQ(pages.bytes_here(), 2 * kPage);
   using Ranges = std::vector<ByteRange>;
   EXPECT_EQ(pages.Here({kPage + 10, 8 * kPage}), (Ranges{{kPage + 10, 3 * kPage}}));
@@ -62,6 +63,7 @@ TEST(HotPages, ExpectsOnlyWhatIsMissing) {
   ASSERT_TRUE(pages.Expect(Offer(), 1, [](ByteRange page) { return page.begin < 7 * kPage; }));
   EXPECT_EQ(pages.ComesWith(1), std::nullopt);
   EXPECT_EQ(pages.ComesWith(7), 300U);
+  EXPECT_TRUE(pages.Provides({7 * kPage, 7 * kPage + 1}));
 }
 
 TEST(HotPages, WhatIsDistrustedIsComparedAndNotServed) {

@@ -139,6 +139,34 @@ TEST_F(LazyStoreTest, AHotPackBringsPagesWithoutTheirSpans) {
   EXPECT_EQ(Counter("hot_pack_wrong_spans"), 0U);
 }
 
+// As containerd does, which prepares each layer of an image by a call of its own.
+TEST_F(LazyStoreTest, FurtherCallsDoNotAskForWhatThePackOfTheFirstBrings) {
+  Profile profile;
+  profile.layers = {{Sha256Of(tars_[1]), tars_[1].size()}};
+  profile.parts = {{Sha256Of(tars_[1]), {120'000, 130'000}},
+                   {Sha256Of(tars_[1]), {900'000, 900'100}}};
+  const PackedHotPack pack = Pack();
+  Publish({}, profile.ToJson(), pack);
+  const Digest blob = Sha256Of(pack.bytes);
+  // Its header comes before the layers can be shown, the rest after that.
+  repository_.HoldAt(blob, pack.header_bytes);
+  for (const Digest& bundle : bundles_) repository_.HoldAt(bundle, 0);
+  OpenNew();
+  const size_t reads = BlobReads();
+  std::thread first([this] { EXPECT_TRUE(Show(IndexTrust::Any()).ok()); });
+  repository_.AwaitHeld(blob);
+  for (const Digest& bundle : bundles_) repository_.Release(bundle);
+  first.join();
+  const ChainRef chain = chain_;
+  EXPECT_EQ(BlobReads(), reads) << "with the pack, the profile is replayed when it has come";
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(Eventually([&] { return BlobReads() > reads; }));  // of what the pack does not have
+  repository_.Release(blob);
+  ASSERT_TRUE(PackCame());
+  EXPECT_TRUE(Read(1, {120'000, 130'000}).ok());
+  EXPECT_EQ(BlobReads(), reads + 1);
+}
+
 TEST_F(LazyStoreTest, AHotPackThatLiedIsNotBelievedAgain) {
   Publish({}, "", Pack(/*lies=*/true));
   OpenNew();
