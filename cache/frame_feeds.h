@@ -38,6 +38,8 @@ class FrameFeeds {
   using RequestRef = std::shared_ptr<Request>;
   // How many parts from the one on that is decoded next are requested at most.
   static constexpr uint32_t kMostAhead = 64;
+  // The same while the frame waits for a decoder: their bytes are in memory.
+  static constexpr uint32_t kMostBefore = 8;
 
   // REQUIRES: called once, before everything else. `table` must outlive this.
   void SetTable(const SpanTableReader& table) { table_ = &table; }
@@ -70,8 +72,8 @@ class FrameFeeds {
   using Run = std::pair<uint32_t, uint32_t>;
   std::optional<Run> Next(Priority priority, absl::FunctionRef<bool(Run)> fits) const {
     for (const auto& [number, frame] : active_) {
-      const uint32_t end =
-          std::min(frame.goals[static_cast<size_t>(priority)], frame.at + kMostAhead);
+      const uint32_t most = frame.decoder == nullptr ? kMostBefore : kMostAhead;
+      const uint32_t end = std::min(frame.goals[static_cast<size_t>(priority)], frame.at + most);
       uint32_t first = frame.at;
       while (first < end && frame.parts.contains(first)) ++first;
       if (first >= end) continue;
@@ -90,8 +92,10 @@ class FrameFeeds {
   }
   void SetAbsent(uint32_t span) { FrameOf(span).parts.erase(span); }  // it was not received
   void SetHere(uint32_t span, RequestRef request) {
-    Frame& frame = FrameOf(span);
-    if (span >= frame.at) frame.parts[span] = std::move(request);
+    const auto it = active_.find(*NumberOf(span));
+    // A second request for it may come after the frame was decoded.
+    if (it == active_.end() || span < it->second.at) return;
+    it->second.parts[span] = std::move(request);
   }
 
   // A part to decode now.

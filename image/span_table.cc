@@ -105,8 +105,9 @@ absl::Status CheckSpan(const SpanEntry& span, uint64_t blob_size, uint64_t data_
   if (span.codec == SpanCodec::kStored && uint64_t{span.skip} + span.data_bytes > span.blob_bytes) {
     return Wrong("a stored span that is longer than its bytes");
   }
-  if (IsZstdPart(span.codec) && (span.skip != 0 || span.digest_of != SpanDigest::kOfBlob)) {
-    return Wrong("a part of a zstd frame of an unknown kind");
+  if (IsZstdPart(span.codec) && (span.skip != 0 || span.digest_of != SpanDigest::kOfBlob ||
+                                 std::max(span.data_bytes, span.blob_bytes) > kMaxZstdPartBytes)) {
+    return Wrong("a part of a zstd frame of an unknown kind, or too large");
   }
   // A window is a zstd frame of 32 KiB: never much larger than its content.
   if (span.window_bytes > 2 * kDeflateWindowBytes ||

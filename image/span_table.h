@@ -33,6 +33,7 @@ namespace imagefs {
 inline constexpr uint32_t kMaxSpanDataBytes = 64 << 20;  // decoded at once
 inline constexpr uint32_t kMaxSpanBlobBytes = 64 << 20;  // fetched at once
 inline constexpr uint32_t kMaxSpanSkip = 64 << 20;
+inline constexpr uint32_t kMaxZstdPartBytes = 1 << 20;  // either, of a part of a zstd frame
 inline constexpr uint32_t kDeflateWindowBytes = 32 << 10;
 inline constexpr uint64_t kMaxSpans = 16 << 20;
 

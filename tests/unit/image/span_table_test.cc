@@ -201,6 +201,14 @@ TEST(SpanTableReader, PartsOfAFrameFollowEachOther) {
   EXPECT_TRUE(refused([](Spans& spans) { spans[2].data_begin += 1, spans[2].data_bytes -= 1; }));
   EXPECT_TRUE(refused([](Spans& spans) { spans[2].digest_of = SpanDigest::kOfData; }));
   EXPECT_TRUE(refused([](Spans& spans) { spans[1].skip = 1; }));
+  SpanTable large = table;
+  large.spans.resize(2);
+  large.blob_size = large.tar_bytes = large.data_bytes = 4 << 20;
+  large.moves.clear();
+  large.spans[1].data_bytes = large.spans[1].blob_bytes = 1 << 20;
+  EXPECT_TRUE(WriteSpanTable(large).ok());
+  large.spans[1].blob_bytes += 1;
+  EXPECT_TRUE(absl::IsDataLoss(WriteSpanTable(large).status()));
   EXPECT_TRUE(refused([](Spans& spans) { spans[2].bit = 1; }));
   EXPECT_TRUE(refused([](Spans& spans) { spans.erase(spans.begin() + 4); }));
   EXPECT_TRUE(refused([](Spans& spans) { spans[2].codec = static_cast<SpanCodec>(6); }));
