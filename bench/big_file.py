@@ -15,7 +15,7 @@ import time
 
 import images
 
-FORMS = ["gzip", "stored", "zstd"]
+FORMS = ["gzip", "stored", "zstd", "zstd-frame"]
 FILE = "/models/weights.bin"
 PAGE = 4096
 
