@@ -76,7 +76,8 @@ class FrameFeeds {
       const uint32_t end = std::min(frame.goals[static_cast<size_t>(priority)], frame.at + most);
       uint32_t first = frame.at;
       while (first < end && frame.parts.contains(first)) ++first;
-      if (first >= end) continue;
+      // By halves: else each part would be requested alone, when the one before it was decoded.
+      if (first >= end || first - frame.at > most / 2) continue;
       uint32_t last = first + 1;
       while (last < end && !frame.parts.contains(last) && fits(Run(first, last + 1))) ++last;
       return Run(first, last);
