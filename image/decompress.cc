@@ -15,9 +15,6 @@ namespace imagefs {
 namespace {
 
 constexpr std::string_view kGzipMagic = "\x1f\x8b";
-constexpr uint32_t kZstdMagic = 0xFD2FB528;
-constexpr uint32_t kZstdSkippableMask = 0xFFFFFFF0;
-constexpr uint32_t kZstdSkippable = 0x184D2A50;
 
 class PlainDecompressor : public Decompressor {
  public:
@@ -409,9 +406,7 @@ LayerCompression SniffCompression(std::string_view head) {
     for (int i = 3; i >= 0; --i) {
       magic = magic << 8 | static_cast<uint8_t>(head[static_cast<size_t>(i)]);
     }
-    if (magic == kZstdMagic || (magic & kZstdSkippableMask) == kZstdSkippable) {
-      return LayerCompression::kZstd;
-    }
+    if (magic == kZstdMagic || IsSkippableZstd(magic)) return LayerCompression::kZstd;
   }
   return LayerCompression::kNone;
 }

@@ -68,32 +68,26 @@ std::string CompressZstd(std::string_view data, int level) {
 absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t announced, ZstdFrameBytes(frame));
   if (announced > max_bytes) return TooLarge(announced, max_bytes);
-  // The size is untrusted: allocate only as output arrives.
-  const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(),
-                                                                     &ZSTD_freeDCtx);
-  if (context == nullptr) return absl::ResourceExhaustedError("no memory for a zstd frame");
-  // If the window is larger than the content, memory use is that of the content.
-  ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kMaxZstdWindowLog);
-  ZSTD_inBuffer input = {frame.data(), frame.size(), 0};
+  // The size is untrusted: allocate only as output arrives. If the window is larger than the
+  // content, memory use is that of the content.
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ZstdStream> stream, ZstdStream::Create());
   std::string out;
-  size_t produced = 0, left = 1;
-  while (left != 0) {
+  size_t produced = 0;
+  for (bool ended = false; !ended;) {
     if (produced == out.size()) {
       out.resize(std::min<size_t>(announced, std::max(2 * out.size(), kFirstOutput)));
     }
-    ZSTD_outBuffer output = {out.data(), out.size(), produced};
-    const size_t before = input.pos;
-    left = ZSTD_decompressStream(context.get(), &output, &input);
-    if (ZSTD_isError(left) != 0) {
-      return absl::DataLossError(StrCat("a damaged zstd frame: ", ZSTD_getErrorName(left)));
-    }
-    if (left != 0 && output.pos == produced && input.pos == before) {
+    IMAGEFS_ASSIGN_OR_RETURN(const ZstdStream::Step step,
+                             stream->Run(frame, absl::MakeSpan(out).subspan(produced)));
+    ended = step.ended;
+    if (!ended && step.consumed == 0 && step.produced == 0) {
       return absl::DataLossError(
           "a damaged zstd frame: it ends too early, or is larger than it says");
     }
-    produced = output.pos;
+    frame.remove_prefix(step.consumed);
+    produced += step.produced;
   }
-  if (input.pos != frame.size()) {
+  if (!frame.empty()) {
     return absl::DataLossError("a damaged zstd frame: bytes follow it");
   }
   if (produced != announced) {
@@ -114,33 +108,30 @@ absl::StatusOr<uint64_t> ZstdFrameBytes(std::string_view head) {
 
 absl::Status DecompressZstdTo(std::string_view frame, uint64_t max_bytes,
                               absl::FunctionRef<absl::Status(std::string_view)> sink) {
-  const std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> context(ZSTD_createDCtx(),
-                                                                   ZSTD_freeDCtx);
-  if (context == nullptr) return absl::ResourceExhaustedError("no memory for zstd");
-  ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kWindowLog);
   const std::optional<ZstdDemand> demand = ZstdDemandOf(frame.substr(0, kMaxZstdHeadBytes));
   if (demand.has_value() && demand->window > uint64_t{1} << kWindowLog) {
     return absl::ResourceExhaustedError(StrCat("a zstd frame with a window of ", demand->window,
                                                " bytes where at most ", 1 << kWindowLog,
                                                " are allowed"));
   }
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ZstdStream> stream, ZstdStream::Create());
   std::string buffer(ZSTD_DStreamOutSize(), '\0');
-  ZSTD_inBuffer in = {frame.data(), frame.size(), 0};
   uint64_t total = 0;
-  while (true) {
-    ZSTD_outBuffer out = {buffer.data(), buffer.size(), 0};
-    const size_t before = in.pos;
-    const size_t left = ZSTD_decompressStream(context.get(), &out, &in);
-    if (ZSTD_isError(left) != 0) {
-      return absl::DataLossError(StrCat("a damaged zstd frame: ", ZSTD_getErrorName(left)));
-    }
-    total += out.pos;
+  for (bool ended = false; !ended;) {
+    IMAGEFS_ASSIGN_OR_RETURN(const ZstdStream::Step step,
+                             stream->Run(frame, absl::MakeSpan(buffer)));
+    ended = step.ended;
+    frame.remove_prefix(step.consumed);
+    total += step.produced;
     if (total > max_bytes) return TooLarge(total, max_bytes);
-    if (out.pos > 0) IMAGEFS_RETURN_IF_ERROR(sink(std::string_view(buffer.data(), out.pos)));
-    if (left == 0) break;
-    if (in.pos == before && out.pos == 0) return absl::DataLossError("a truncated zstd frame");
+    if (step.produced > 0) {
+      IMAGEFS_RETURN_IF_ERROR(sink(std::string_view(buffer.data(), step.produced)));
+    }
+    if (!ended && step.consumed == 0 && step.produced == 0) {
+      return absl::DataLossError("a truncated zstd frame");
+    }
   }
-  if (in.pos != in.size) return absl::DataLossError("bytes after the end of a zstd frame");
+  if (!frame.empty()) return absl::DataLossError("bytes after the end of a zstd frame");
   return absl::OkStatus();
 }
 

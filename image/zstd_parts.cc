@@ -15,7 +15,6 @@
 namespace imagefs {
 namespace {
 
-constexpr uint32_t kSkippableMask = 0xFFFFFFF0, kSkippable = 0x184D2A50;
 constexpr size_t kSkippableHeadBytes = 8, kBlockHeadBytes = 3, kChecksumBytes = 4;
 constexpr size_t kMaxBlockBytes = 128 << 10;
 constexpr uint64_t kBufferBytes = 2 * kMaxBlockBytes;  // of a decoder, beside its window
@@ -71,8 +70,7 @@ class PartFinder {
     while (at_ < end_) {
       std::string head;
       IMAGEFS_RETURN_IF_ERROR(Read(head, std::min<uint64_t>(kMaxZstdHeadBytes, end_ - at_)));
-      if (head.size() >= kSkippableHeadBytes &&
-          (GetLittleEndian<uint32_t>(head, 0) & kSkippableMask) == kSkippable) {
+      if (head.size() >= kSkippableHeadBytes && IsSkippableZstd(GetLittleEndian<uint32_t>(head))) {
         at_ += kSkippableHeadBytes + GetLittleEndian<uint32_t>(head, kDescriptorAt);
         continue;
       }

@@ -7,7 +7,6 @@
 namespace imagefs {
 namespace {
 
-constexpr uint32_t kZstdMagic = 0xFD2FB528;
 constexpr uint64_t kMinWindow = 1 << 10;
 constexpr size_t kMagicBytes = 4;
 

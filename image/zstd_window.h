@@ -25,6 +25,10 @@ using ZstdWindowGrant = std::function<absl::StatusOr<ByteBudget::Lease>(uint64_t
 // The number of bytes that always suffices to tell.
 inline constexpr size_t kMaxZstdHeadBytes = 18;
 
+// The first four bytes, little-endian, of a frame and of a skippable frame.
+inline constexpr uint32_t kZstdMagic = 0xFD2FB528;
+inline bool IsSkippableZstd(uint32_t magic) { return (magic & 0xFFFFFFF0) == 0x184D2A50; }
+
 // Returns nullopt if `head` is too short to tell. `window` is the size of the requested window,
 // `memory` what a decoder allocates for it, which is less if the content is smaller. Both are 0 for
 // anything but a frame with a window: a skippable frame, or not zstd.
