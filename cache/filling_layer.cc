@@ -230,7 +230,7 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unv
 
 // A request in the background now has a reader waiting for it.
 void FillingLayer::RaiseLocked(uint32_t span) {
-  const uint32_t from = frames_.Has(span) ? frames_.Rest(span).first : span;
+  const uint32_t from = frames_.NextOf(span);
   for (const auto& batch : batches_) {
     if (batch->first <= span && from < batch->last) batch->priority->RaiseTo(Priority::kOnDemand);
   }
@@ -253,11 +253,10 @@ absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
   for (const auto& [first, last] : waiter.parts) {
     for (uint32_t i = first; i < last; ++i) {
       if (spans_.readable(i)) continue;
-      const bool part = frames_.Has(i);
-      const uint32_t next = part ? frames_.Rest(i).first : i;
-      IMAGEFS_RETURN_IF_ERROR(spans_.WhyPaused(next, Priority::kOnDemand, now));
+      IMAGEFS_RETURN_IF_ERROR(spans_.WhyPaused(frames_.NextOf(i), Priority::kOnDemand, now));
       // A probe finds out whether this still holds, for later readers.
-      if (certain.has_value()) QueueLocked(i, part ? Priority::kForeground : Priority::kOnDemand);
+      if (!certain.has_value()) continue;
+      QueueLocked(i, frames_.Has(i) ? Priority::kForeground : Priority::kOnDemand);
     }
   }
   return certain.value_or(absl::OkStatus());

@@ -113,7 +113,7 @@ class FillingLayer final : public LayerFill,
   using WaiterRef = std::shared_ptr<Waiter>;
   using BatchRef = std::shared_ptr<Batch>;
   using FramePart = FrameFeeds<Batch>::Part;
-  using Run = std::pair<uint32_t, uint32_t>;  // spans [first, second)
+  using Run = SpanTableReader::Frame;  // spans [first, second)
   using Spans = std::vector<uint32_t>;
   using Finished = std::vector<std::pair<WaiterRef, absl::Status>>;
   FillingLayer(Options options, FillScheduler& scheduler);

@@ -61,7 +61,7 @@ std::optional<uint32_t> FillingLayer::NextLocked(Priority priority, Moment now) 
     return missing;
   }
   frames_.Want(frames_.Rest(*missing).second - 1, priority);
-  frames_.Want(*missing, priority);
+  frames_.Want(*missing, priority);  // enters the frame again, if that was evicted
   const auto parts = NextPartsLocked(priority, now);
   return parts.has_value() ? std::optional(parts->first) : std::nullopt;
 }
@@ -660,7 +660,8 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
       all_here = spans_.all_present() && check_ == CheckPhase::kNone && failure_.ok();
       if (all_here) check_ = CheckPhase::kWaiting;
     } else {
-      spans_.SetAbsent(index);
+      // A part of a frame may be present, and was decoded again for those after it.
+      if (!frames_.Has(index)) spans_.SetAbsent(index);
       reason_ = std::string(status.message());
       if (absl::IsDataLoss(status)) {
         given_up = OnWrongLocked(index, status, source, finished);
@@ -687,11 +688,15 @@ bool FillingLayer::OnWrongLocked(uint32_t index, const absl::Status& status,
                                  const ImageSource* source, Finished& finished) {
   scheduler_.counters().wrong_spans++;
   if (source != nullptr) sources_.PutLast(*source);
+  const bool part = frames_.Has(index);  // what is wanted of a frame stays wanted until a pause
   if (!spans_.AddWrong(index, status, Moment::Now())) {
-    QueueLocked(index, waiters_.contains(index) ? Priority::kOnDemand : Priority::kBackground);
+    if (!part) {
+      QueueLocked(index, waiters_.contains(index) ? Priority::kOnDemand : Priority::kBackground);
+    }
     return false;
   }
-  FailSpanLocked(index, status, finished);
+  if (part) frames_.StopWanting(Priority::kOnDemand, Priority::kBackground);
+  FailAllLocked(status, finished, {index, part ? frames_.Rest(index).second : index + 1});
   // Notify those who wait for the whole.
   if (readahead_->awaited()) readahead_->StopWantingAll();
   return true;

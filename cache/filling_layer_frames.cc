@@ -25,7 +25,7 @@ void FillingLayer::QueueLocked(uint32_t span, Priority priority) {
   if (!frames_.Has(span)) return spans_.Queue(span, priority, Moment::Now());
   // AwaitPartsLocked finds those that readers wait for.
   if (priority == Priority::kOnDemand || spans_.state(span) != State::kAbsent) return;
-  if (spans_.WhyPaused(frames_.Rest(span).first, priority, Moment::Now()).ok()) {
+  if (spans_.WhyPaused(frames_.NextOf(span), priority, Moment::Now()).ok()) {
     frames_.Want(span, priority);
   }
 }
@@ -140,10 +140,7 @@ void FillingLayer::DecodePart(const FramePart& part) {
   scheduler_.Wake();
 }
 
-// Another source may have the right bytes, or this one at the next attempt.
 void FillingLayer::OnWrongPart(const FramePart& part, const absl::Status& why) {
-  Finished finished;
-  bool given_up;
   if (download_ != nullptr) {
     const SpanEntry span = table_->span(part.span);
     const absl::Status dropped = download_->Drop({span.blob_begin, span.blob_end()});
@@ -152,21 +149,8 @@ void FillingLayer::OnWrongPart(const FramePart& part, const absl::Status& why) {
   {
     absl::MutexLock lock(&mu_);
     frames_.Failed(part);
-    scheduler_.counters().wrong_spans++;
-    sources_.PutLast(*part.request->source);
-    reason_ = std::string(why.message());
-    given_up = spans_.AddWrong(part.span, why, Moment::Now());
-    if (given_up) {
-      frames_.StopWanting(Priority::kOnDemand, Priority::kBackground);
-      FailAllLocked(why, finished, {part.span, frames_.Rest(part.span).second});
-      if (readahead_->awaited()) readahead_->StopWantingAll();
-    }
   }
-  LogWarning("span_refused layer=", table_->diff_id().Short(), " span=", part.span,
-             " cause=", why.message());
-  Deliver(std::move(finished));
-  if (given_up) TellFailing(why, true);
-  scheduler_.Wake();
+  OnSpan(part.span, why, part.request->source.get());
 }
 
 }  // namespace imagefs

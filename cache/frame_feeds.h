@@ -69,7 +69,7 @@ class FrameFeeds {
   }
 
   // Returns the next spans to request at that priority, [first, second), as many as `fits`.
-  using Run = std::pair<uint32_t, uint32_t>;
+  using Run = SpanTableReader::Frame;
   std::optional<Run> Next(Priority priority, absl::FunctionRef<bool(Run)> fits) const {
     for (const auto& [number, frame] : active_) {
       const uint32_t most = frame.decoder == nullptr ? kMostBefore : kMostAhead;
@@ -142,6 +142,8 @@ class FrameFeeds {
     const Frame* const frame = ActiveOf(span);
     return frame != nullptr ? Run(frame->at, frame->last) : table_->frames()[*NumberOf(span)];
   }
+  // The span that must be decoded next for that one: itself, if it is no part of a frame.
+  uint32_t NextOf(uint32_t span) const { return Has(span) ? Rest(span).first : span; }
   // Drops all of it, for good.
   void Clear() { active_.clear(); }
 
