@@ -12,17 +12,18 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/filling_layer.h"
 #include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/fake_source.h"
+#include "tests/fakes/cache/layer_read.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
 namespace imagefs {
@@ -112,23 +113,9 @@ class FillingLayerTest : public ::testing::Test {
     layer_.reset();
   }
 
-  struct Read {
-    absl::Notification ended;
-    absl::StatusOr<ReadPin> pin;
-    CancelSource cancel;
-    absl::Status status() {
-      ended.WaitForNotification();
-      return pin.status();
-    }
-  };
+  using Read = LayerRead;
   std::unique_ptr<Read> Begin(ByteRange range, ReaderId reader = 0) {
-    auto read = std::make_unique<Read>();
-    layer_->Ensure(range, reader, read->cancel.token(),
-                   [raw = read.get()](absl::StatusOr<ReadPin> pin) {
-                     raw->pin = std::move(pin);
-                     raw->ended.Notify();
-                   });
-    return read;
+    return BeginRead(*layer_, range, reader);
   }
   // Starts a reader for each of four large spans, with memory for one at a time; none gets a byte.
   std::vector<std::unique_ptr<Read>> ReadLargeSpansInLittleMemory() {
@@ -162,6 +149,21 @@ class FillingLayerTest : public ::testing::Test {
       return absl::DataLossError(StrCat("wrong bytes in ", range.begin, "-", range.end));
     }
     return absl::OkStatus();
+  }
+  // Eight readers of anything, which compare what they read.
+  void ReadEverywhere(int reads_each) {
+    std::vector<std::thread> readers;
+    for (uint32_t seed = 0; seed < 8; ++seed) {
+      readers.emplace_back([this, seed, reads_each] {
+        std::mt19937 random(seed);
+        for (int i = 0; i < reads_each; ++i) {
+          const uint64_t begin = random() % tar_.size();
+          const uint64_t end = std::min<uint64_t>(tar_.size(), begin + 1 + random() % 200'000);
+          EXPECT_TRUE(Check({begin, end}).ok());
+        }
+      });
+    }
+    for (std::thread& reader : readers) reader.join();
   }
   // Returns what a caller that waits for the whole layer is told.
   absl::Status AwaitTold() {

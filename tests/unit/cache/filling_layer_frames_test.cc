@@ -57,18 +57,7 @@ TEST_F(FillingFramesTest, AReaderOfItsEndWaitsForAllBeforeIt) {
 }
 
 TEST_F(FillingFramesTest, ReadersAnywhereGetTheirBytesAndEachByteComesOnce) {
-  std::vector<std::thread> readers;
-  for (uint32_t seed = 0; seed < 8; ++seed) {
-    readers.emplace_back([this, seed] {
-      std::mt19937 random(seed);
-      for (int i = 0; i < 50; ++i) {
-        const uint64_t begin = random() % tar_.size();
-        const uint64_t end = std::min<uint64_t>(tar_.size(), begin + 1 + random() % 200'000);
-        EXPECT_TRUE(Check({begin, end}).ok());
-      }
-    });
-  }
-  for (std::thread& reader : readers) reader.join();
+  ReadEverywhere(50);
   AwaitComplete();
   EXPECT_EQ(checks_, 1);
   ExpectEachOnce();

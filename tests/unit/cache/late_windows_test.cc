@@ -19,6 +19,7 @@
 #include "cache/filling_layer.h"
 #include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/fake_source.h"
+#include "tests/fakes/cache/layer_read.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
 namespace imagefs {
@@ -96,23 +97,7 @@ class LateWindowsTest : public ::testing::Test {
     layer_.reset();
   }
 
-  struct Read {
-    absl::Notification ended;
-    absl::StatusOr<ReadPin> pin;
-    absl::Status status() {
-      ended.WaitForNotification();
-      return pin.status();
-    }
-  };
-  std::unique_ptr<Read> Begin(uint64_t at) {
-    auto read = std::make_unique<Read>();
-    layer_->Ensure({at, at + 100}, 0, CancelToken(),
-                   [raw = read.get()](absl::StatusOr<ReadPin> pin) {
-                     raw->pin = std::move(pin);
-                     raw->ended.Notify();
-                   });
-    return read;
-  }
+  std::unique_ptr<LayerRead> Begin(uint64_t at) { return BeginRead(*layer_, {at, at + 100}); }
   // Reads a part of the span, and compares it.
   absl::Status Check(size_t span) {
     const uint64_t at = table_->span(span).data_begin;
